@@ -159,6 +159,16 @@ class PtyAndTcp:
     # -- the thread ------------------------------------------------------------------------------
 
     def _serve(self) -> None:
+        try:
+            self._loop()
+        except BaseException:
+            # A device model that breaks must look broken: clients see their connection end.
+            self._stopping = True
+            for connection in list(self._connections):
+                self._drop(connection)
+            raise
+
+    def _loop(self) -> None:
         assert self._selector is not None
         next_tick = time.monotonic()
         while not self._stopping:
@@ -194,12 +204,13 @@ class PtyAndTcp:
                 while connection.late and connection.late[0][0] <= now:
                     connection.unsent += connection.late.popleft()[1]
                 self._send(connection)
-            if idle is not None and not isinstance(connection, _Pty):
-                if now - connection.heard > idle:
-                    self._drop(connection)
+            silent_s = now - connection.heard
+            if idle is not None and silent_s > idle and not isinstance(connection, _Pty):
+                self._drop(connection)
 
     def _accept(self) -> None:
-        assert self._listener is not None and self._selector is not None
+        assert self._listener is not None
+        assert self._selector is not None
         try:
             client, _ = self._listener.accept()
         except OSError:
@@ -265,7 +276,9 @@ class PtyAndTcp:
 
     def _drop(self, connection: _Connection) -> None:
         assert self._selector is not None
-        self._connections.discard(connection)
+        if connection not in self._connections:
+            return
+        self._connections.remove(connection)
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(connection.fd)
         connection.close()
