@@ -25,8 +25,9 @@ from qkdctl.roles.instrument import Instrument, check_value
 DRIVER_GROUP = "qkdctl.drivers"
 # An instrument's name stands in topics and as an attribute of the client, beside these.
 RESERVED = frozenset(
-    "node link ping describe status start stop get set call keys snapshot watch close".split()
-)
+    ("node", "link", "ping", "describe", "status", "start", "stop", "get", "set", "call", "keys",
+     "snapshot", "watch", "close", "request", "endpoint")
+)  # fmt: skip
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 Seconds = Annotated[float, Meta(gt=0)]
 
