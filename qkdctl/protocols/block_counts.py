@@ -6,6 +6,7 @@ Everything is checked on the way in, and a refusal names the field.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
@@ -182,7 +183,7 @@ def _check_intensities(block: BlockCounts, names: tuple[str, ...]) -> None:
     if mu[last] < 0 or (last == "mu2" and mu[last] == 0):
         wanted = "negative" if mu[last] < 0 else "zero (one-decoy bounds need a weak decoy)"
         raise InconsistentCounts(f"intensities.{last}", f"= {mu[last]:g} is {wanted}")
-    for higher, lower in zip(names, names[1:], strict=False):
+    for higher, lower in itertools.pairwise(names):
         if not mu[higher] > mu[lower]:
             raise InconsistentCounts(
                 f"intensities.{higher}",
